@@ -219,11 +219,69 @@ def test_parts_of_a_file_are_those_of_the_whole(place, limit, cache, monkeypatch
         assert opened.read(8) == content[60:68]
 
 
+@pytest.fixture
+def fetched(place, cache, monkeypatch):
+    """A file of ten blocks of 64 bytes, a cache of four of them, and what was fetched: (from, to)
+    of every request.
+    """
+    monkeypatch.setattr(ranged, "BLOCK", 64)
+    cache(4 * 64)
+    place.write_bytes(bytes(range(200)) + bytes(440))
+    file, asked = RangedFile(place), []
+    fetch = file._fetch
+    monkeypatch.setattr(file, "_fetch", lambda a, b: asked.append((a, b)) or fetch(a, b))
+    return file, asked
+
+
+def test_a_block_is_fetched_when_it_is_read_again(fetched):
+    file, asked = fetched
+    assert file[10:14] == bytes(range(10, 14))
+    assert asked == [(10, 14)]
+    assert file[30:40] == bytes(range(30, 40))
+    assert asked[1:] == [(0, 64)]
+    assert file[0:64] == bytes(range(64))
+    assert file[50:60] == bytes(range(50, 60))
+    assert len(asked) == 2
+
+
+def test_more_than_half_a_block_fetches_it_at_once(fetched):
+    file, asked = fetched
+    assert file[70:110] == bytes(range(70, 110))
+    assert asked == [(64, 128)]
+    assert file[60:100] == bytes(range(60, 100))  # half of it in the cache
+    assert asked[1:] == [(0, 64)]
+
+
+def test_what_a_thread_fetched_last_serves_what_is_in_it(fetched):
+    file, asked = fetched
+    assert file[10:30] == bytes(range(10, 30))
+    assert file[12:30] == bytes(range(12, 30))
+    assert asked == [(10, 30)]
+    assert file[9:12] == bytes(range(9, 12))
+    assert asked[1:] == [(0, 64)]
+
+
+def test_a_block_that_was_read_long_ago_is_not_fetched(fetched):
+    file, asked = fetched
+    for start in (0, 64, 128, 192, 10):  # two of the four blocks are remembered
+        file.read(start, start + 4)
+    assert asked == [(0, 4), (64, 68), (128, 132), (192, 196), (10, 14)]
+
+
+def test_without_a_cache_only_what_is_asked_for_is_fetched(place, cache):
+    cache(0)
+    place.write_bytes(bytes(range(200)))
+    file = RangedFile(place)
+    for _ in range(3):
+        assert file[5:9] == bytes(range(5, 9))
+        assert file[0:150] == bytes(range(150))
+
+
 def test_what_is_in_the_cache_is_fetched_once(place, cache, monkeypatch):
     cache(1 << 20)
     place.write_bytes(bytes(1000))
     file = RangedFile(place)
-    assert file[10:20] == bytes(10)
+    assert file[10:900] == bytes(890)
     monkeypatch.setattr(file, "_fetch", None)  # no more requests
     assert file[500:700] == bytes(200)
 
@@ -236,6 +294,7 @@ def test_the_cache_gives_back_what_it_was_given_or_nothing(calls):
             content = kept.setdefault(key, bytes([key]) * size)
             ring.keep(key, content)
             assert ring.get(key) == content  # the newest is there
+            assert ring.get(key, slice(1, 3)) == content[1:3]
             for other, its in kept.items():
                 assert ring.get(other) in (None, its)
 

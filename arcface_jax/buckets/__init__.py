@@ -15,10 +15,11 @@ that stay as they are, `local_copies` serves what knows local files alone, in fo
 from arcface_jax.buckets.cached_reads import path_or_file, read_file, read_range
 from arcface_jax.buckets.local_copies import kept_copy, written_locally
 from arcface_jax.buckets.path import BucketPath, as_path, refuse_credentials
-from arcface_jax.buckets.ranged import RangedFile
+from arcface_jax.buckets.ranged import BLOCK, RangedFile
 from arcface_jax.buckets.scratch import is_alive, scratch_folder
 
 __all__ = [
+    "BLOCK",
     "BucketPath",
     "RangedFile",
     "as_path",

@@ -27,14 +27,26 @@ class RingBuffer:
         self._file: Any = None
         self._at = 0
         self._places: collections.OrderedDict[Any, tuple[int, int]] = collections.OrderedDict()
+        self._asked: collections.OrderedDict[Any, None] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Any) -> bytes | None:
-        """What was kept under this key, or None."""
+    def get(self, key: Any, part: slice = slice(None)) -> bytes | None:
+        """What was kept under this key, or a part of it; or None."""
         with self._lock:
             if (place := self._places.get(key)) is None:
                 return None
-            return os.pread(self._file.fileno(), place[1], place[0])
+            start, stop, _ = part.indices(place[1])
+            return os.pread(self._file.fileno(), stop - start, place[0] + start)
+
+    def asked_lately(self, key: Any, most: int) -> bool:
+        """Whether it was asked for among the last `most` other keys; from now on it was."""
+        with self._lock:
+            before = key in self._asked
+            self._asked[key] = None
+            self._asked.move_to_end(key)
+            while len(self._asked) > most:
+                self._asked.popitem(last=False)
+            return before
 
     def keep(self, key: Any, content: bytes) -> None:
         """Keeps it, if the disk takes it."""

@@ -4,6 +4,7 @@ import errno
 import io
 import itertools
 import os
+import threading
 from typing import Any
 
 from arcface_jax.buckets.cache import process_cache
@@ -13,10 +14,16 @@ from arcface_jax.counts import number_of
 
 BLOCK = 1 << 20
 """Bytes that are fetched, and kept in the cache, together."""
+_LATEST = threading.local()
+"""`place` and `content` of what this thread fetched last that is no block."""
 
 
 class RangedFile:
-    """A file in a bucket, read by parts, which stay in a bounded local cache if the whole can.
+    """A file in a bucket, read by parts, of which the blocks stay in a bounded local cache.
+
+    A block is fetched whole when it is read again soon after, or by more than a half at once;
+    before that only what is asked for, and a little more. So neighbours that are read together cost
+    few requests, and single images of more data than the cache holds do not cost a block each.
 
     Threads may share it; pickling reopens it.
 
@@ -53,22 +60,36 @@ class RangedFile:
         stop = min(stop, self._size)
         if start >= stop:
             return b""
-        cache = process_cache()
-        if self._size > cache.limit:
-            return self._fetch(start, stop)
-        first, last = start // BLOCK, -(-stop // BLOCK)
-        blocks = [cache.get((self._key, number)) for number in range(first, last)]
-        for missing, run in itertools.groupby(range(len(blocks)), lambda at: blocks[at] is None):
+        cache, numbers = process_cache(), range(start // BLOCK, -(-stop // BLOCK))
+        within = [slice(max(start - n * BLOCK, 0), min(stop - n * BLOCK, BLOCK)) for n in numbers]
+        parts = [cache.get((self._key, n), place) for n, place in zip(numbers, within, strict=True)]
+        if None in parts and stop - start <= min(BLOCK, self._size) // 2:
+            if (latest := self._latest(start, stop)) is not None:
+                return latest
+            most = cache.limit // BLOCK // 2  # as blocks are kept, beside others that are fetched
+            again = [cache.asked_lately((self._key, n), most) for n in numbers]
+            if not all(again):
+                more = min(max(stop, start + BLOCK // 32), self._size)
+                _LATEST.place, _LATEST.content = (self._key, start), self._fetch(start, more)
+                return _LATEST.content[: stop - start]
+        for missing, run in itertools.groupby(range(len(parts)), lambda at: parts[at] is None):
             if not missing:
                 continue
             places = list(run)
-            begin = (first + places[0]) * BLOCK
-            content = self._fetch(begin, min((first + places[-1] + 1) * BLOCK, self._size))
+            begin = numbers[places[0]] * BLOCK
+            content = self._fetch(begin, min((numbers[places[-1]] + 1) * BLOCK, self._size))
             for number, at in enumerate(places):
-                blocks[at] = content[number * BLOCK : (number + 1) * BLOCK]
-                cache.keep((self._key, first + at), blocks[at] or b"")
-        whole = b"".join(block or b"" for block in blocks)
-        return whole[start - first * BLOCK : stop - first * BLOCK]
+                block = content[number * BLOCK : (number + 1) * BLOCK]
+                cache.keep((self._key, numbers[at]), block)
+                parts[at] = block[within[at]]
+        return b"".join(part or b"" for part in parts)
+
+    def _latest(self, start: int, stop: int) -> bytes | None:
+        """These bytes, if this thread fetched them last: a record's length, then the record."""
+        key, begin = getattr(_LATEST, "place", (None, 0))
+        if key != self._key or not begin <= start <= stop <= begin + len(_LATEST.content):
+            return None
+        return _LATEST.content[start - begin : stop - begin]
 
     def find(self, wanted: bytes, start: int) -> int:
         """Where `wanted` comes next from `start` on; −1 if it does not."""

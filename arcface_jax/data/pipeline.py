@@ -21,7 +21,8 @@ from absl import flags
 
 from arcface_jax.counts import number_of
 from arcface_jax.data.decode import height_and_width, resize
-from arcface_jax.data.samplers import Sampler, Shuffled
+from arcface_jax.data.samplers import Sampler
+from arcface_jax.data.shuffled_pieces import shuffled
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
 
@@ -157,7 +158,7 @@ def batches(
       batch_size: rows of the global batch, over all hosts.
       image_size: side in pixels, or (height, width); other sizes go through `decode.resize`.
       seed: of the order.
-      sampler: replaces the default `samplers.Shuffled(len(source), batch_size, seed)`; its batch
+      sampler: replaces the default, `shuffled_pieces.shuffled(source, batch_size, seed)`; its batch
         size must be `batch_size`.
       host: this host's number, `jax.process_index()`. It gets rows host · n … (host + 1) · n − 1 of
         each batch, with n = batch_size / num_hosts.
@@ -179,7 +180,7 @@ def batches(
       InputError: a size does not fit.
     """
     if sampler is None:
-        sampler = Shuffled(len(source), batch_size, seed)
+        sampler = shuffled(source, batch_size, seed)
     if sampler.batch_size != batch_size:
         raise InputError(
             f"batch_size = {batch_size}, but the sampler makes batches of {sampler.batch_size}"

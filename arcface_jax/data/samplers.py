@@ -4,8 +4,10 @@ Nothing here has state. So a run that resumes at step t gets the same batch, and
 split over any number of hosts.
 """
 
-import functools
-from typing import Protocol
+import collections
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,7 +47,7 @@ class Shuffled:
     """
 
     def __init__(self, num_images: int, batch_size: int, seed: int):
-        _check_sizes(num_images, batch_size)
+        check_sizes(num_images, batch_size)
         self.batch_size = batch_size
         self.epoch_images = num_images
         self._order = _EndlessShuffle(num_images, seed)
@@ -128,7 +130,7 @@ class Capped:
         self._cap = cap
         taken = np.minimum(self._images.counts, cap)
         self._ends = np.cumsum(taken)
-        _check_sizes(int(self._ends[-1]), batch_size)
+        check_sizes(int(self._ends[-1]), batch_size)
         self.batch_size = batch_size
         self.epoch_images = int(self._ends[-1])
         self._order = _EndlessShuffle(self.epoch_images, seed + 1)
@@ -171,14 +173,7 @@ class _ImagesByIdentity:
         self._by_label = np.argsort(labels, kind="stable")
         self._starts = np.cumsum(self.counts) - self.counts
         self._seed = seed
-        self._shuffled = functools.lru_cache(maxsize=8192)(self._shuffled_uncached)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "_shuffled"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._shuffled = functools.lru_cache(maxsize=8192)(self._shuffled_uncached)
+        self._shuffled = Recent(self._shuffle, 8192)
 
     def visit(self, identity: int, visit: int, images: int) -> np.ndarray:
         """The min(count, images) images of visit number `visit`, repeated up to `images`.
@@ -191,7 +186,7 @@ class _ImagesByIdentity:
         order = self._shuffled(identity, turn)[part * images : (part + 1) * images]
         return order if len(order) == images else np.resize(order, images)
 
-    def _shuffled_uncached(self, identity: int, turn: int) -> np.ndarray:
+    def _shuffle(self, identity: int, turn: int) -> np.ndarray:
         start = self._starts[identity]
         own = self._by_label[start : start + self.counts[identity]]
         return np.random.default_rng((self._seed & 0xFFFFFFFF, identity, turn)).permutation(own)
@@ -202,24 +197,56 @@ class _EndlessShuffle:
 
     def __init__(self, length: int, seed: int):
         self._length, self._seed = length, seed & 0xFFFFFFFFFFFFFFFF
+        self._permutation = Recent(self._permute, 2)  # a batch can lie in two epochs
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         epochs, within = np.divmod(positions, self._length)
         values = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            values[here] = _permutation(self._length, self._seed, int(epoch))[within[here]]
+            values[here] = self._permutation(int(epoch))[within[here]]
         return values
 
-
-@functools.lru_cache(maxsize=8)
-def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
-    order = np.arange(length, dtype=np.int64 if length > 2**31 else np.int32)
-    np.random.default_rng((seed, epoch)).shuffle(order)
-    return order
+    def _permute(self, epoch: int) -> np.ndarray:
+        order = np.arange(self._length, dtype=np.int64 if self._length > 2**31 else np.int32)
+        np.random.default_rng((self._seed, epoch)).shuffle(order)
+        return order
 
 
-def _check_sizes(num_images: int, batch_size: int) -> None:
+class Recent:
+    """The last results of a function; each is made once, also for threads that ask together.
+
+    Pickling leaves the results out.
+
+    Args:
+      make: the function.
+      size: results kept.
+    """
+
+    def __init__(self, make: Callable[..., Any], size: int):
+        self.__setstate__((make, size))
+
+    def __getstate__(self) -> tuple[Callable[..., Any], int]:
+        return self._make, self._size
+
+    def __setstate__(self, state: tuple[Callable[..., Any], int]) -> None:
+        self._make, self._size = state
+        self._kept: collections.OrderedDict[tuple[Any, ...], Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, *key: Any) -> Any:
+        """The function's result for these arguments."""
+        with self._lock:
+            if key not in self._kept:
+                while len(self._kept) >= self._size:  # before another takes memory
+                    self._kept.popitem(last=False)
+                self._kept[key] = self._make(*key)
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+
+def check_sizes(num_images: int, batch_size: int) -> None:
+    """Refuses a source without images, and a batch without rows."""
     if num_images < 1:
         raise InputError("the source has no images")
     if batch_size < 1:

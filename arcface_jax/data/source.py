@@ -24,6 +24,19 @@ class Remark(NamedTuple):
     files: tuple[str, ...]
 
 
+class Pieces(NamedTuple):
+    """How images lie in storage that is read in pieces.
+
+    Attributes:
+      of: int [N], the piece that each image is in.
+      pool: how many images can be waited for at once: so many, with the pieces they are in, stay
+        at hand while others of their pieces are read.
+    """
+
+    of: np.ndarray
+    pool: int
+
+
 class FaceSource(abc.ABC):
     """Images with identity labels, by random access.
 
@@ -84,6 +97,12 @@ class FaceSource(abc.ABC):
 
     def render(self, indices: np.ndarray) -> np.ndarray | None:
         """Many images at once, uint8 [M, height, width, 3]; None if that is no faster."""
+        return None
+
+    def pieces(self) -> Pieces | None:
+        """What is to be read together; None if one order is as fast as another. It depends on the
+        files alone, for all processes of a run must find the same.
+        """
         return None
 
 

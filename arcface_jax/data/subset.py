@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from arcface_jax.counts import number_of
-from arcface_jax.data.source import FaceSource, places_of
+from arcface_jax.data.source import FaceSource, Pieces, places_of
 from arcface_jax.data.sources.encoded import checked_index
 from arcface_jax.errors import InputError, reason
 
@@ -68,6 +68,13 @@ class Subset(FaceSource):
     def render(self, indices: np.ndarray) -> np.ndarray | None:
         """What the source's `render` gives for these images."""
         return self.source.render(self.indices[np.asarray(indices)])
+
+    def pieces(self) -> Pieces | None:
+        """Those of the source, in which there can be fewer images."""
+        pieces = self.source.pieces()
+        if pieces is None:
+            return None
+        return Pieces(pieces.of[self.indices], pieces.pool * len(self) // len(self.source))
 
     def _of(self, index: int) -> int:
         return int(self.indices[checked_index(index, len(self))])

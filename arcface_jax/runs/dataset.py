@@ -10,7 +10,8 @@ from arcface_jax.data.check import check_source_labels
 from arcface_jax.data.in_memory import MemorySource, OnUnreadable, load_source
 from arcface_jax.data.open import check_set, open_set, open_source, place_and_split
 from arcface_jax.data.pairs import Pairs, draw_pairs
-from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
+from arcface_jax.data.samplers import Balanced, Capped, Sampler
+from arcface_jax.data.shuffled_pieces import shuffled
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.arrays import ArraySource
 from arcface_jax.data.sources.folder import FolderSource
@@ -286,7 +287,7 @@ def create_sampler(config: DataConfig, source: FaceSource, batch_size: int, seed
                 f"data.images_each {config.images_each} does nothing with sampler shuffled; leave "
                 "it out"
             )
-        return Shuffled(len(source), batch_size, seed)
+        return shuffled(source, batch_size, seed)
     labels = np.asarray(source.labels)
     if config.sampler == "capped":
         return Capped(labels, config.images_each, batch_size, seed)

@@ -7,6 +7,7 @@ python -m experiments.benchmark head --errors          loss and gradients at low
 python -m experiments.benchmark head-storage           a head kept and multiplied in bfloat16
 python -m experiments.benchmark step                   training steps, beside PyTorch
 python -m experiments.benchmark data                   the input pipeline, beside plain loops
+python -m experiments.benchmark stream                 orders of ten million images
 python -m experiments.benchmark evaluation             beside a loop, scikit-learn, NumPy
 python -m experiments.benchmark embed MODEL            embedding photos, beside ONNX Runtime
 python -m experiments.benchmark accelerator            the whole on one GPU or TPU, in eight minutes
@@ -29,6 +30,7 @@ BENCHMARKS = {
     "head-storage": ("head_storage", "StorageBenchmark", "run_storage_benchmark"),
     "step": ("step", "StepBenchmark", "run_step_benchmark"),
     "data": ("data", "DataBenchmark", "run_data_benchmark"),
+    "stream": ("stream", "StreamBenchmark", "run_stream_benchmark"),
     "evaluation": ("evaluation", "EvaluationBenchmark", "run_evaluation_benchmark"),
     "embed": ("embed", "EmbedBenchmark", "run_embed_benchmark"),
     "accelerator": ("accelerator", "AcceleratorBenchmark", "run_accelerator_benchmark"),

@@ -122,3 +122,12 @@ def test_what_cannot_be_sampled_is_refused():
         Capped(np.array([0, 1]), 0, 2, 0)
     with pytest.raises(InputError, match="label 1 has no image"):
         Capped(np.array([0, 2]), 1, 2, 0)
+
+
+def test_only_the_orders_of_the_epochs_in_use_are_kept():
+    sampler = Shuffled(50, 20, 0)
+    for step in range(40):
+        sampler.rows(step, 0, 20)
+    assert len(sampler._order._permutation._kept) <= 2
+    np.testing.assert_array_equal(sampler.rows(3, 0, 20), Shuffled(50, 20, 0).rows(3, 0, 20))
+    assert len(pickle.dumps(sampler)) < 1000  # a worker process makes its own

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from arcface_jax.buckets import BLOCK, BucketPath, as_path
 from arcface_jax.counts import number_of
 from arcface_jax.data.decode import decode
-from arcface_jax.data.source import FaceSource
+from arcface_jax.data.source import FaceSource, Pieces
 from arcface_jax.errors import InputError
 
 _FULL_DIGEST_BYTES = 1 << 30
 _SAMPLED_IMAGES = 4096
+_ANY_ORDER_BYTES = 8 << 30  # what the cache of files in buckets holds by default
+_POOL_BYTES = 2 << 30
 
 
 class EncodedSource(FaceSource):
@@ -97,6 +100,24 @@ class EncodedSource(FaceSource):
                     kind,
                     map(self.where, again[chosen].tolist()),
                 )
+
+    def pieces_of_files(
+        self, files: Sequence[str], number: np.ndarray | int, offsets: np.ndarray
+    ) -> Pieces | None:
+        """What `pieces` says of images in files that are read in place: those of a bucket by the
+        blocks that are fetched and kept together, if there are more than are kept.
+
+        Args:
+          files: their paths.
+          number: int [N], which of these each image is in.
+          offsets: int64 [N], where in it.
+        """
+        stored = int(self.encoded_sizes().sum())
+        if stored <= _ANY_ORDER_BYTES or not isinstance(as_path(files[0]), BucketPath):
+            return None
+        blocks = (np.asarray(number, np.int64) << 40) + offsets // BLOCK
+        of = np.unique(blocks, return_inverse=True)[1].astype(np.int32)
+        return Pieces(of, len(self) * _POOL_BYTES // stored)
 
     @functools.cached_property
     def fingerprint(self) -> str:  # type: ignore[override]

@@ -13,6 +13,7 @@ import numpy as np
 from arcface_jax.buckets import as_path, path_or_file
 from arcface_jax.command_name import install
 from arcface_jax.counts import number_of
+from arcface_jax.data.source import Pieces
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.filetree import Listing
 from arcface_jax.data.sources.folder import NoImagesError
@@ -31,9 +32,9 @@ class ParquetSource(EncodedSource):
     whole numbers or text; if a file's Hugging Face metadata names the classes, numbers stand for
     these names.
 
-    Parquet is read in row groups of hundreds of images, and up to a gigabyte of them is kept. So
-    small sets and reading in order are fast. Shuffled training on a large set is slow: convert it
-    to RecordIO or array_record first.
+    Parquet is read in row groups of hundreds of images, and up to a gigabyte of them is kept. A
+    larger set is shuffled by row groups (`shuffled_pieces.ShuffledPieces`); for a uniform shuffle,
+    or for other samplers, convert it to RecordIO or array_record first.
 
     Needs the extra `parquet`.
 
@@ -146,12 +147,23 @@ class ParquetSource(EncodedSource):
 
     def encoded_sizes(self) -> np.ndarray:
         """int64 [N]: each row group's stored bytes, spread evenly over its rows."""
-        stored = [
-            self._files[file].metadata.row_group(group).total_byte_size
-            for file, group in self._groups
-        ]
         rows = np.diff(self._ends, prepend=0)
-        return np.repeat(np.array(stored) // np.maximum(rows, 1), rows).astype(np.int64)
+        return np.repeat(self._group_bytes() // np.maximum(rows, 1), rows)
+
+    def pieces(self) -> Pieces | None:
+        """The row groups, if not all are kept."""
+        stored = int(self._group_bytes().sum())
+        if stored <= _CACHE_BYTES:
+            return None
+        rows = np.diff(self._ends, prepend=0)
+        # Windows of several lanes begin and end within a row group, and batches are read ahead.
+        pool = len(self) * (_CACHE_BYTES // 2) // stored
+        return Pieces(np.repeat(np.arange(len(rows), dtype=np.int32), rows), pool)
+
+    def _group_bytes(self) -> np.ndarray:
+        """int64 [groups]: the stored bytes of each row group."""
+        groups = (self._files[file].metadata.row_group(group) for file, group in self._groups)
+        return np.array([group.total_byte_size for group in groups], np.int64)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)

@@ -7,6 +7,7 @@ import numpy as np
 
 from arcface_jax.buckets import as_path
 from arcface_jax.counts import number_of
+from arcface_jax.data.source import Pieces
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.lists import read_lst
 from arcface_jax.data.sources.recordio_format import (
@@ -99,6 +100,10 @@ class RecordIOSource(EncodedSource):
         """int64 [N]: distances to the next record, i.e. padded lengths."""
         ends = np.append(np.sort(self._offsets), len(self._file))
         return ends[np.searchsorted(ends, self._image_offsets, side="right")] - self._image_offsets
+
+    def pieces(self) -> Pieces | None:
+        """Blocks of a large file in a bucket."""
+        return self.pieces_of_files([self._file.path], 0, self._image_offsets)
 
     def path(self, index: int) -> str | None:
         """The image's path before packing; None without a `.lst` file."""

@@ -11,6 +11,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +47,7 @@ class RecordContent(NamedTuple):
 
 
 _WORDS_OF_HEAD = 10
+_REQUESTS = 16
 
 
 class RecordHeads(NamedTuple):
@@ -156,12 +158,18 @@ class RecordFile:
         if not isinstance(self._map, RangedFile):
             words = np.frombuffer(self._map, "<u4", len(self._map) // 4)
             return lambda k, which=slice(None): words[at[which] + k]
-        heads = np.zeros((len(at), _WORDS_OF_HEAD), "<u4")
-        for row in np.argsort(at, kind="stable"):
-            start = 4 * int(at[row])
-            content = self._map[start : start + 4 * _WORDS_OF_HEAD]
-            found = np.frombuffer(content, "<u4", len(content) // 4)
-            heads[row, : len(found)] = found
+        heads, file = np.zeros((len(at), _WORDS_OF_HEAD), "<u4"), self._map
+
+        def read(rows: np.ndarray) -> None:
+            for row in rows:
+                start = 4 * int(at[row])
+                content = file[start : start + 4 * _WORDS_OF_HEAD]
+                found = np.frombuffer(content, "<u4", len(content) // 4)
+                heads[row, : len(found)] = found
+
+        parts = np.array_split(np.argsort(at, kind="stable"), min(_REQUESTS, len(at) or 1))
+        with ThreadPoolExecutor(len(parts)) as pool:  # one waits for the storage as long as many
+            list(pool.map(read, parts))
         return lambda k, which=slice(None): np.ascontiguousarray(heads[which, k])
 
     def count(self, start: int, stop: int) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from arcface_jax.buckets import as_path, read_range
 from arcface_jax.counts import number_of
+from arcface_jax.data.source import Pieces
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.filetree import (
     LINKS,
@@ -84,14 +85,17 @@ class TarSource(EncodedSource):
         root = as_path(path)
         files = files_of_split(root, ".tar", split, listing)
         self._paths = files.paths
-        places: list[tuple[int, str, int, int]] = []  # (archive, member, offset, size)
+        members: list[str] = []
+        places: list[np.ndarray] = []  # of an archive, [images, 3]: its number, offset, size
         identities: list[str] = []
         left_out: dict[str, list[str]] = {}
         folders: set[str] = set()
         archives = [_index(archive) for archive in self._paths]
         named = any(archive.identities for archive in archives)
         for number, archive in enumerate(archives):
-            places += [(number, name, *archive.images[name]) for name in archive.images]
+            members += archive.images
+            of_images = np.array([*archive.images.values()], np.int64).reshape(-1, 2)
+            places.append(np.insert(of_images, 0, number, axis=1))
             identities += _identities(self._paths[number], archive, named)
             folders |= archive.folders | folders_of(archive.others)
             for what, names in archive.left_out.items():
@@ -99,32 +103,33 @@ class TarSource(EncodedSource):
                     f"{self._paths[number]}:{name}" if name else self._paths[number]
                     for name in names
                 )
-        if not places:
+        if not members:
             found = in_words(left_out.get(NO_IMAGE, []) + left_out.get(UNFINISHED, []))
             raise NoImagesError(f"{root}: no image in it (found {found or 'nothing'})")
         in_members = None if files.by_name else split
-        of_members = splits_of_folders([name for _, name, _, _ in places], in_members)
-        chosen = choose_split(of_members, in_members, root)
-        self._places = [place for place, each in zip(places, chosen, strict=True) if each]
+        chosen = choose_split(splits_of_folders(members, in_members), in_members, root)
+        self._number, self._offset, self._size = np.concatenate(places)[chosen].T.copy()
+        self._names = [name for name, each in zip(members, chosen, strict=True) if each]
         self.name_identities(
             [name for name, each in zip(identities, chosen, strict=True) if each], str(root)
         )
         for text in files.remarks:
             self.remark(f"{root}: {text}", "shards")
-        places_of = np.array([(number, offset) for number, _, offset, _ in self._places])
+        places_of = np.stack([self._number, self._offset], axis=1)
         self.remark_links(str(root), np.unique(places_of, axis=0, return_inverse=True)[1])
         for what, names in left_out.items():
             words = in_words(names) if what == NO_IMAGE else f"{len(names)}, such as {names[0]}"
             kind = {NO_IMAGE: "no image", BY_CONTENT: "by content"}.get(what, "left out")
             self.remark(f"{root}: {what}: {words}", kind, names)
         if not named:
-            remark_folders(self, str(root), folders, [name for _, name, _, _ in places], str)
+            remark_folders(self, str(root), folders, members, str)
 
     def encoded(self, index: int) -> bytes:
         """The member's content."""
-        number, _, offset, size = self._places[checked_index(index, len(self))]
+        index = checked_index(index, len(self))
+        size = int(self._size[index])
         with readable(self.where(index)):
-            content = read_range(self._paths[number], offset, size)
+            content = read_range(self._paths[self._number[index]], int(self._offset[index]), size)
         if len(content) != size:
             raise InputError(
                 f"{self.where(index)}: the archive ends {size - len(content)} bytes too early"
@@ -133,16 +138,20 @@ class TarSource(EncodedSource):
 
     def path(self, index: int) -> str:
         """The member's name."""
-        return self._places[checked_index(index, len(self))][1]
+        return self._names[checked_index(index, len(self))]
 
     def where(self, index: int) -> str:
         """Archive and member."""
-        number, name, _, _ = self._places[checked_index(index, len(self))]
-        return printable(f"{self._paths[number]}:{name}")
+        index = checked_index(index, len(self))
+        return printable(f"{self._paths[self._number[index]]}:{self._names[index]}")
 
     def encoded_sizes(self) -> np.ndarray:
         """int64 [N]: the members' sizes."""
-        return np.array([size for _, _, _, size in self._places], np.int64)
+        return self._size
+
+    def pieces(self) -> Pieces | None:
+        """Blocks of large archives in a bucket."""
+        return self.pieces_of_files(self._paths, self._number, self._offset)
 
 
 _OF_KEY = "images without a .cls of their own, which take that of their key"

@@ -68,6 +68,9 @@ class TfdsSource(EncodedSource):
                     )
             if not builder.info.splits[split].num_examples:
                 raise InputError(f"{self._name}: no record in it")
+            files = builder.info.splits[split].file_instructions
+            self._files = [os.path.basename(os.fspath(file.filename)) for file in files]
+            self._ends = np.cumsum([file.take for file in files])
             self._records: Sequence[Any] = builder.as_data_source(
                 split=split, decoders={image_key: tensorflow_datasets.decode.SkipDecoding()}
             )
@@ -152,11 +155,12 @@ class TfdsSource(EncodedSource):
         return None if self._paths is None else self._paths[checked_index(index, len(self))]
 
     def where(self, index: int) -> str:
-        """Data set, split and record."""
+        """Data set, split, file and record."""
         return self._place(checked_index(index, len(self)))
 
     def _place(self, index: int) -> str:
-        return f"{self._name} record {index}"
+        file = self._files[int(np.searchsorted(self._ends, index, side="right"))]
+        return f"{self._name} {file} record {index}"
 
     def encoded_sizes(self) -> np.ndarray:
         """int64 [N]: the data set's average, as it keeps no sizes."""
