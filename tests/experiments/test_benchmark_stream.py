@@ -66,7 +66,7 @@ def test_an_order_that_stays_in_place_is_found_out():
             return step * self.batch_size + np.arange(start, stop)
 
     found = measure_mixing(InOrder(4000, 32, 0), StreamBenchmark(stored=4000, batch=32))
-    assert found["correlation"] == pytest.approx(1)
+    assert found["correlation"] == pytest.approx(1, abs=1e-3)
     assert found["same_piece"] > 20
     assert found["span"] < 0.05
 
