@@ -13,7 +13,8 @@ import pytest
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.data.samplers import Balanced, Capped
-from arcface_jax.data.source import FaceSource
+from arcface_jax.data.shuffled_pieces import ShuffledPieces
+from arcface_jax.data.source import FaceSource, Pieces
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 from tests import processes
@@ -103,6 +104,7 @@ def test_a_script_without_the_main_guard_is_told_so(source, tmp_path):
         None,
         Balanced(np.repeat(np.arange(5), 4), 4, 3, 1),
         Capped(np.repeat(np.arange(5), 4), 3, 12, 1),
+        ShuffledPieces(Pieces(np.arange(20) // 2, 8), 12, 1),
     ],
 )
 def test_resuming_gives_the_next_batch_on_any_number_of_hosts(source, sampler):
