@@ -100,8 +100,8 @@ class BatchIterator(Iterator[Batch]):
         if state["plan"] != self._plan:
             raise InputError(
                 f"the saved data state is of {state['plan']}, this run has {self._plan}; resume "
-                "with the same data in the same place, seed, batch size and image size, or start a new "
-                "run"
+                "with the same data in the same place, seed, batch size and image size, or start a "
+                "new run"
             )
         self.close()
         self._step = int(state["step"])
