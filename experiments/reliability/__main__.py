@@ -21,6 +21,7 @@ from rich.table import Table
 
 from arcface_jax.commands.command import (
     Count,
+    Positive,
     Seed,
     make_folder,
     new_console,
@@ -59,8 +60,8 @@ FAULTS: dict[str, Callable[[pathlib.Path], Tally]] = {
 }
 """What can be done to a run, by name."""
 
-EVERY = FAULTS | {"soak": soaking.soak}
-"""With the one that takes hours, which is asked for by name alone."""
+SOAK = "soak"
+"""Takes hours, and is asked for by name alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ class ReliabilityConfig:
     """
     kills: Count = 20
     """How often kill -9 strikes."""
-    minutes: float = 120.0
+    minutes: Positive = 120.0
     """How long soak lasts at least."""
     seed: Seed = 0
     """Of the moments at which it does, and of what soak does."""
@@ -89,15 +90,15 @@ class ReliabilityConfig:
 
 def strike(name: str, place: pathlib.Path, config: ReliabilityConfig, console: Console) -> Tally:
     """Commits one fault on runs in a folder; the tally tells what does not come back."""
-    begin = time.monotonic()
+    begin, about = time.monotonic(), (FAULTS | {SOAK: soaking.soak})[name].__doc__ or ""
     try:
         kills = functools.partial(faults.kills, times=config.kills, seed=config.seed)
         soak = functools.partial(soaking.soak, minutes=config.minutes, seed=config.seed)
-        tally = (EVERY | {"kills": kills, "soak": soak})[name](place)
+        tally = (FAULTS | {"kills": kills, SOAK: soak})[name](place)
     except NotInstalled as error:
         tally = Tally(name, f"left out: {error}")
     except Lost as error:
-        tally = Tally(name, (EVERY[name].__doc__ or "").strip(), lost=[str(error)])
+        tally = Tally(name, about.strip(), lost=[str(error)])
     tally.seconds = round(time.monotonic() - begin, 1)
     lost = len(tally.lost) or "nothing"
     say(
@@ -121,10 +122,11 @@ def print_tallies(console: Console, tallies: list[Tally]) -> None:
 
 def run_reliability(config: ReliabilityConfig, console: Console) -> int:
     """Commits the faults; returns 0 if nothing was lost."""
-    unknown = [name for name in config.faults if name not in EVERY]
+    known = (*FAULTS, SOAK)
+    unknown = [name for name in config.faults if name not in known]
     if unknown or not config.faults:
         raise InputError(
-            f"faults: {', '.join(unknown) or 'none given'}; choose among {', '.join(EVERY)}"
+            f"faults: {', '.join(unknown) or 'none given'}; choose among {', '.join(known)}"
         )
     if config.folder is not None and config.folder.exists() and any(config.folder.iterdir()):
         raise InputError(

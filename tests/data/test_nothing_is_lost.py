@@ -446,7 +446,9 @@ def test_tables_count_before_pictures(tmp_path, files, number, left):
     source = open_source(write(tmp_path / "d", files))
     assert len(source) == number
     (remark,) = source.remarks
-    assert f"d: not opened, besides {len(files) - left.count('(')} files that are: {left}" in remark
+    opened = len(files) - left.count("(")
+    besides = "1 file that is" if opened == 1 else f"{opened} files that are"
+    assert f"d: not opened, besides {besides}: {left}" in remark
 
 
 def test_a_table_without_images_is_passed_over(tmp_path):

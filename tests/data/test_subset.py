@@ -91,7 +91,7 @@ def test_a_fraction_outside_0_1_is_refused(fraction):
 
 @pytest.mark.parametrize(("identities", "fraction"), [(1, 0.5), (3, 0.5), (10, 0.1), (10, 0.9)])
 def test_a_side_with_fewer_than_two_identities_is_refused(identities, fraction):
-    with pytest.raises(InputError, match=f"of {identities} identities leaves"):
+    with pytest.raises(InputError, match=f"of {identities} identit(y|ies) leaves"):
         split_identities(Plain(np.arange(identities)), fraction, seed=0)
 
 

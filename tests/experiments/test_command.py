@@ -178,6 +178,7 @@ def options_of(name):
         one
         for one in vars(module).values()
         if dataclasses.is_dataclass(one)
+        and isinstance(one, type)
         and one.__module__ == module.__name__
         and one.__name__.endswith(named)
     ]
