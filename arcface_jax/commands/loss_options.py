@@ -92,9 +92,9 @@ def with_automatic(config: Config, names: Sequence[str]) -> Config:
     if config.run.distributed:  # to compute must not come before
         join_processes()
     classes = len(training_counts(config.data, config.run.seed))
-    dim = config.model.embedding_size
     if "margin" in names:
-        loss = dataclasses.replace(loss, margin=round(automatic_margin(classes, dim), 3))
+        margin = automatic_margin(classes, config.model.embedding_size)
+        loss = dataclasses.replace(loss, margin=round(margin, 3))
     if "scale" in names:
-        loss = dataclasses.replace(loss, scale=float(f"{loss.suitable_scale(classes, dim):.3g}"))
+        loss = dataclasses.replace(loss, scale=float(f"{loss.suitable_scale(classes):.3g}"))
     return dataclasses.replace(config, loss=loss)

@@ -47,9 +47,9 @@ class FixedMargin(MarginSoftmax):
         steps = max(1, round(self.margin_warmup * context.total_steps))
         return full.scaled(jnp.minimum(jnp.asarray(context.step, jnp.float32) / steps, 1.0))
 
-    def suitable_scale(self, num_classes: int, embedding_size: int) -> float:
+    def suitable_scale(self, num_classes: int) -> float:
         """`automatic_scale` for its whole margin."""
-        return automatic_scale(num_classes, embedding_size, self.full_psi())
+        return automatic_scale(num_classes, self.full_psi())
 
     def formula(self) -> str:
         """The target logit over s, for people."""
@@ -173,9 +173,9 @@ class NormFace(MarginSoftmax, name="normface"):
         """No margin."""
         return normface()
 
-    def suitable_scale(self, num_classes: int, embedding_size: int) -> float:
+    def suitable_scale(self, num_classes: int) -> float:
         """`automatic_scale` without a margin."""
-        return automatic_scale(num_classes, embedding_size, normface())
+        return automatic_scale(num_classes, normface())
 
     def formula(self) -> str:
         """The target logit over s, for people."""

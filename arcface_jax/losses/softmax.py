@@ -347,7 +347,7 @@ class MarginSoftmax(Loss):
 
     scale: float = 64.0
     """Radius s of the sphere of the logits. 64 in the papers, too much for a small network. On the
-    command line also auto: `automatic_scale`, by the number of classes and dimensions.
+    command line also auto: `automatic_scale`, by the number of classes.
     """
     sub_centers: int = 1
     """Centres of each class, K; its cosine is the largest of theirs, so that wrong labels gather in
@@ -437,9 +437,9 @@ class MarginSoftmax(Loss):
         """s."""
         return self.scale
 
-    def suitable_scale(self, num_classes: int, embedding_size: int) -> float:
+    def suitable_scale(self, num_classes: int) -> float:
         """`automatic_scale` for its margin, or for ArcFace's of .5 where its own is not fixed."""
-        return automatic_scale(num_classes, embedding_size)
+        return automatic_scale(num_classes)
 
     def __str__(self) -> str:
         centres = f", {self.sub_centers} sub-centres" if self.sub_centers > 1 else ""

@@ -12,7 +12,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.margins import Psi, arcface
 
 _ANGLES, _LOGARITHMS = 1001, 1000
-_NEAR, _LIKELY, _LARGEST_SCALE = math.radians(30.0), 0.75, 1e6
+_NEAR, _LIKELY = math.radians(30.0), 0.75
 
 
 def expected_initial_loss(num_classes: int, margin: float | Psi, scale: float, dim: int) -> float:
@@ -158,29 +158,29 @@ def automatic_margin(num_classes: int, dim: int) -> float:
     return min(0.5, math.asin(math.sqrt(squared_sine)))
 
 
-def automatic_scale(num_classes: int, dim: int, margin: float | Psi = 0.5) -> float:
-    """The least s that gives an embedding 30° from its class the probability P = 3/4 among classes
-    in random directions:
+def automatic_scale(num_classes: int, margin: float | Psi = 0.5) -> float:
+    """The s that gives an embedding 30° from its class the probability P = 3/4 if all other classes
+    are at right angles:
 
-        e^{s·psi(cos 30°)} / (e^{s·psi(cos 30°)} + (C − 1)·E e^{s·c}) = P,
+        s = ln((C − 1)·P/(1 − P)) / psi(cos 30°).
 
-    c the cosine of random directions in d dimensions. A smaller s leaves a gradient on images that
-    are well placed already; a larger one takes it from images that are not yet. Few classes need
-    little, as there is little to add up. Where no s reaches P, as with many classes in few
-    dimensions, it is the one that comes nearest.
+    A smaller s leaves a gradient on images that are well placed already; a larger one takes it from
+    images that are not yet, and from scratch may collapse. The papers' 64 is far above it for any
+    number of classes.
 
     Args:
       num_classes: C ≥ 2.
-      dim: d, the dimension of the embedding, 2 or more.
       margin: ArcFace's m in radians, or any psi.
 
     Returns: the scale.
 
     Raises:
       InputError: a number is out of range, or psi(cos 30°) is not positive.
+
+    References:
+      Zhang et al., AdaCos, arXiv:1905.00292, has P = 1/2 at 45°, without a margin: √2·ln(C − 1).
     """
     check_between("num_classes", num_classes, 2, math.inf)
-    check_between("dim", dim, 2, math.inf)
     if not callable(margin):
         check_between("margin", margin, 0.0, math.pi)
         margin = arcface(margin)
@@ -191,23 +191,4 @@ def automatic_scale(num_classes: int, dim: int, margin: float | Psi = 0.5) -> fl
             f"the margin leaves a target of {target:.2g} at 30°, which must be positive; pass a "
             "smaller margin"
         )
-    cosines, weights = random_cosines(dim)
-    logarithms = np.log(weights)
-    wanted = math.log((num_classes - 1) * _LIKELY / (1.0 - _LIKELY))
-
-    def excess(scale: float) -> tuple[float, float]:
-        """(how far the log odds are above those wanted, their slope in s), which is concave."""
-        exponents = scale * cosines + logarithms
-        largest = exponents.max()
-        terms = np.exp(exponents - largest)
-        log_mean = largest + math.log(terms.sum())
-        return scale * target - log_mean - wanted, target - float(terms @ cosines / terms.sum())
-
-    low, high = 0.0, 1.0
-    while excess(high)[0] < 0.0 < excess(high)[1] and high < _LARGEST_SCALE:
-        low, high = high, 2.0 * high
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        above, slope = excess(middle)
-        low, high = (low, middle) if above >= 0.0 or slope <= 0.0 else (middle, high)
-    return high
+    return math.log((num_classes - 1) * _LIKELY / (1.0 - _LIKELY)) / target

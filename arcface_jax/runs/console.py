@@ -199,7 +199,7 @@ def print_plan(console: Console, setup: Setup) -> None:
         advice = "" if scale >= least else "; [yellow]raise --loss.scale[/yellow]"
         classes = number_of(data.num_classes, "class")
         needed = f"probability {_CONFIDENT} over {classes} takes {least:.1f} or more"
-        auto = loss.suitable_scale(data.num_classes, config.model.embedding_size)
+        auto = loss.suitable_scale(data.num_classes)
         table.add_row("", f"scale {scale:g}; auto would be {auto:.3g}; {needed}{advice}")
     head, precision = config.head, head_precision(config.head)
     chunks = f"{head_chunk(head):,} classes at a time"

@@ -286,7 +286,7 @@ class Plan:
                 continue
             changes, name = drawn if data_set == SYNTHETIC else {}, f"small_{classes}x{images}"
             loss: Any = self.base.loss
-            scale = loss.suitable_scale(classes, self.base.model.embedding_size)
+            scale = loss.suitable_scale(classes)
             for end, more in (("", {}), (", scale auto", {"loss.scale": round(scale, 2)})):
                 cases[f"{data_set}{end}/{classes} × {images}"] = self.case(
                     name + end.replace(", scale ", "_"),

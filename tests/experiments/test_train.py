@@ -87,19 +87,19 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize(
     ("options", "margin", "scale"),
     [
-        (("--loss.scale", "auto"), 0.5, automatic_scale(3, 16)),
-        (("--loss.scale=auto", "--loss.margin", "auto"), 0.5, automatic_scale(3, 16)),
-        (("--loss.scale", "auto", "--loss.margin=0.3"), 0.3, automatic_scale(3, 16, 0.3)),
-        (("--loss.scale", "2", "--loss.scale", "auto"), 0.5, automatic_scale(3, 16)),
+        (("--loss.scale", "auto"), 0.5, automatic_scale(3)),
+        (("--loss.scale=auto", "--loss.margin", "auto"), 0.5, automatic_scale(3)),
+        (("--loss.scale", "auto", "--loss.margin=0.3"), 0.3, automatic_scale(3, 0.3)),
+        (("--loss.scale", "2", "--loss.scale", "auto"), 0.5, automatic_scale(3)),
         (("--loss.scale", "auto", "--loss.scale", "2"), 0.5, 2.0),
         (("--model.embedding-size", "2", "--loss.margin", "auto"), 0.5, 16.0),
         (
             ("--loss.scale", "auto", "--loss.name", "cosface"),
             0.35,
-            automatic_scale(3, 16, cosface(0.35)),
+            automatic_scale(3, cosface(0.35)),
         ),
-        (("--loss.name=adaface", "--loss.scale=auto"), 0.4, automatic_scale(3, 16)),
-        (("--loss.name=normface", "--loss.scale=auto"), None, automatic_scale(3, 16, 0.0)),
+        (("--loss.name=adaface", "--loss.scale=auto"), 0.4, automatic_scale(3)),
+        (("--loss.name=normface", "--loss.scale=auto"), None, automatic_scale(3, 0.0)),
     ],
 )
 def test_what_the_data_decide_becomes_a_number(people, options, margin, scale):
