@@ -50,6 +50,7 @@ from arcface_jax.commands.command import (
     table_of,
     write_json,
 )
+from arcface_jax.commands.loss_options import can_be_automatic, take_automatic, with_automatic
 from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.evaluation.tables import latex_table, markdown_table
@@ -110,25 +111,36 @@ class CompareConfig:
     """Runs at once, each on one core. Without it: as many as cores. Give 1 on an accelerator."""
 
 
-def data_sets(arguments: Sequence[str], names: Sequence[str]) -> dict[str, Config]:
-    """The configuration that each -- begins, by the name of its data."""
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """What the losses of a data set have in common, and which of their numbers its classes decide
+    for each.
+    """
+
+    config: Config
+    automatic: tuple[str, ...] = ()
+
+
+def data_sets(arguments: Sequence[str], names: Sequence[str]) -> dict[str, Base]:
+    """What each -- begins, by the name of its data."""
     marks = [-1, *(at for at, word in enumerate(arguments) if word == "--"), len(arguments)]
-    configs = [parse(list(arguments[a + 1 : b])) for a, b in itertools.pairwise(marks)]
+    parts = [take_automatic(list(arguments[a + 1 : b])) for a, b in itertools.pairwise(marks)]
+    bases = [Base(parse(rest), automatic) for automatic, rest in parts]
     if not names:
-        roots = (config.data.root for config in configs)
+        roots = (base.config.data.root for base in bases)
         names = ["synthetic" if root is None else pathlib.Path(root).stem for root in roots]
     folders = set(map(folder_of, names))
-    if len(configs) != len(names):
+    if len(bases) != len(names):
         raise InputError(
-            f"--names: {number_of(len(names), 'name')} for {number_of(len(configs), 'data set')}; "
+            f"--names: {number_of(len(names), 'name')} for {number_of(len(bases), 'data set')}; "
             "give one for each --"
         )
     if len(names) != len(folders) or "" in folders:
         raise InputError(
-            f"--names: {number_of(len(configs), 'data set', 'are')} called {', '.join(names)}; "
+            f"--names: {number_of(len(bases), 'data set', 'are')} called {', '.join(names)}; "
             "give each one that differs from the others in a letter or digit"
         )
-    return dict(zip(names, configs, strict=True))
+    return dict(zip(names, bases, strict=True))
 
 
 def folder_of(data_set: str) -> str:
@@ -136,7 +148,7 @@ def folder_of(data_set: str) -> str:
     return re.sub(r"\W+", "_", data_set).strip("_")
 
 
-def case_of(loss: str, base: Config, seeds: Sequence[int], folder: str) -> Case:
+def case_of(loss: str, base: Base, seeds: Sequence[int], folder: str) -> Case:
     """The case of NAME or NAME:MARGIN, where NAME may be module:Class."""
     name, _, margin = loss.rpartition(":")
     try:
@@ -149,10 +161,13 @@ def case_of(loss: str, base: Config, seeds: Sequence[int], folder: str) -> Case:
         margins = {}  # module:Class
     name = name if margins else loss
     with concerning(f"--losses {loss}"):
-        config = changed(base, loss_changes(name))
+        config = changed(base.config, loss_changes(name))
         if margins and not hasattr(config.loss, "margin"):
             raise InputError(f"{name} has no margin to set")
-        config = changed(config, margins)
+        automatic = [one for one in base.automatic if can_be_automatic(config.loss, one)]
+        if margins and "margin" in automatic:
+            automatic.remove("margin")
+        config = with_automatic(changed(config, margins), automatic)
     path = name.replace(":", ".") + (f"_m{margin}" if margins else "")
     return Case(f"{folder}/{path}", config, seeds=tuple(seeds))
 

@@ -401,24 +401,33 @@ def ranking(
     ]
 
 
-def say_other_spellings(
+def without_other_spellings(
     console: Console, photos: Iterable[Photo], enrolled: Iterable[str], words: Words = PEOPLE
-) -> None:
-    """Says which people of the photos have a name of the gallery but for how it is written."""
+) -> list[Photo]:
+    """Says which people of the photos have a name of the gallery but for how it is written; whether
+    they are the same is not known, so their photos are of nobody known.
+    """
 
     def core(name: str) -> str:
         return without_spelling(name.rpartition("/")[2])
 
-    people, known = {photo.person for photo in photos if photo.person is not None}, set(enrolled)
+    photos, known, unsure = list(photos), set(enrolled), set()
+    people = {photo.person for photo in photos if photo.person is not None}
     alike = {core(name): name for name in known}
     for person in sorted(people - known):
         if (other := alike.get(core(person))) is not None:
+            unsure.add(person)
             say(
                 console,
                 f"warning: {printable(person)} {words.absent}, but {printable(other)} is; what is "
-                f"the same {words.one} must have the same folder's name",
+                f"the same {words.one} must have the same folder's name, so no photo of it is "
+                "called right or wrong",
                 "yellow",
             )
+    return [
+        dataclasses.replace(photo, person=None) if photo.person in unsure else photo
+        for photo in photos
+    ]
 
 
 def draw_named(
@@ -475,7 +484,7 @@ def name(arguments: Name, console: Console) -> None:
         check_new(arguments, gallery.run.data)
     k = at_most(console, arguments.candidates, gallery, arguments.gallery)
     enrolled = frozenset(gallery.names.tolist())
-    say_other_spellings(console, given, enrolled, words)
+    given = without_other_spellings(console, given, enrolled, words)
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
         rule = arguments.rule(embedder.flip)

@@ -13,6 +13,7 @@ Prints tables, and writes nothing.
 
 import dataclasses
 import functools
+import math
 import sys
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ from arcface_jax.commands.command import (
     say,
     table_of,
 )
+from arcface_jax.commands.help_page import first_sentence
 from arcface_jax.commands.option_list import options_of
 from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
@@ -156,7 +158,7 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
     with begin(f"Planning {plan.preset}", None):
         found = cost(config, recipe.data.identities, plan.devices)
     lines = [
-        f"{recipe.name}: {(recipe.make.__doc__ or '').splitlines()[0]}",
+        f"{recipe.name}: {first_sentence(recipe.make.__doc__ or '')}",
         *(line.strip() for line in recipe.facts().splitlines()),
         f"Network: {config.model.name} in {config.model.dtype}, "
         f"{number_of(found.parameters, 'parameter')}, {found.forward_operations / 2e9:.2f} G "
@@ -166,9 +168,16 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
         f"A step of {number_of(config.run.batch_size, 'image')}: "
         f"{found.step_operations / 1e12:.1f} · 10¹² operations.",
     ]
+    uneven = [count for count in plan.devices if config.run.batch_size % count]
+    if uneven:
+        lines.append(
+            f"{' or '.join(map(str, uneven))} devices cannot share a batch of "
+            f"{number_of(config.run.batch_size, 'image')}: train with --run.batch-size of a "
+            f"multiple of {math.lcm(*plan.devices)}."
+        )
     header, rows = memory_rows(found)
     moves = [
-        f"Going on from {move.saved} devices with {move.devices}: each reads up to "
+        f"Going on from {number_of(move.saved, 'device')} with {move.devices}: each reads up to "
         f"{move.read / _GIB:.3f} GiB of class rows, {move.at_a_time / _GIB:.3f} at a time."
         for move in found.relaying
     ]

@@ -41,6 +41,7 @@ from arcface_jax.commands.help_page import (
     asked_for_help,
     first_sentence,
     nearest,
+    print_page,
     unknown,
 )
 from arcface_jax.commands.option_list import options_of
@@ -157,7 +158,7 @@ def verb_of(page: Page, kind: str) -> str:
 
 def help_with(page: Page, *, short: bool) -> NoReturn:
     """Prints a page and exits."""
-    print(page.text(short=short))
+    print_page(page.text(short=short))
     raise SystemExit(0)
 
 

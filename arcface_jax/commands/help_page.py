@@ -153,6 +153,14 @@ def kept_text(arguments: Sequence[str]) -> str | None:
     return None if found is None else found.text(short=asked != HELP_ALL)
 
 
+def print_page(text: str) -> None:
+    """Prints it, to a reader who may have seen enough: `head` closes the pipe."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
+
+
 def answer_module(package: str) -> None:
     """Prints the page that `python -m PACKAGE.NAME --help` asks for and exits, if it is called so:
     for the package to call, before NAME imports what it computes with.
@@ -163,7 +171,7 @@ def answer_module(package: str) -> None:
     if not module.startswith(f"{package}."):
         return
     if (text := kept_text([module.rpartition(".")[2], *arguments])) is not None:
-        print(text)
+        print_page(text)
         raise SystemExit(0)
 
 

@@ -9,7 +9,14 @@ import tyro
 from arcface_jax.commands.command import take_option
 from arcface_jax.commands.help_page import nearest
 from arcface_jax.errors import InputError, concerning
-from arcface_jax.losses import LOSSES, ArcFace, MarginSoftmax, automatic_margin, loss_name
+from arcface_jax.losses import (
+    LOSSES,
+    ArcFace,
+    Loss,
+    MarginSoftmax,
+    automatic_margin,
+    loss_name,
+)
 from arcface_jax.runs.dataset import training_counts
 from arcface_jax.runs.processes import join_processes
 from arcface_jax.training.config import Config, with_loss
@@ -73,6 +80,11 @@ def take_automatic(arguments: list[str]) -> tuple[tuple[str, ...], list[str]]:
     return tuple(automatic), arguments
 
 
+def can_be_automatic(loss: Loss, name: str) -> bool:
+    """Whether the data can decide this number of a loss."""
+    return isinstance(loss, ArcFace if name == "margin" else MarginSoftmax)
+
+
 def with_automatic(config: Config, names: Sequence[str]) -> Config:
     """The configuration with these numbers of its loss, by its classes and embedding size.
 
@@ -82,9 +94,9 @@ def with_automatic(config: Config, names: Sequence[str]) -> Config:
     if not names:
         return config
     loss: Any = config.loss
-    for name, kind in (("margin", ArcFace), ("scale", MarginSoftmax)):
-        if name in names and not isinstance(loss, kind):
-            whose = "ArcFace's" if kind is ArcFace else "for softmax over cosines"
+    for name in names:
+        if not can_be_automatic(loss, name):
+            whose = "ArcFace's" if name == "margin" else "for softmax over cosines"
             raise InputError(
                 f"--loss.{name} {_AUTO} is {whose}; with loss.name {loss_name(loss)} give a "
                 "number, or leave it out"
@@ -93,8 +105,11 @@ def with_automatic(config: Config, names: Sequence[str]) -> Config:
         join_processes()
     classes = len(training_counts(config.data, config.run.seed))
     if "margin" in names:
-        margin = automatic_margin(classes, config.model.embedding_size)
+        with concerning(f"--loss.margin {_AUTO}"):
+            margin = automatic_margin(classes, config.model.embedding_size)
         loss = dataclasses.replace(loss, margin=round(margin, 3))
     if "scale" in names:
-        loss = dataclasses.replace(loss, scale=float(f"{loss.suitable_scale(classes):.3g}"))
+        with concerning(f"--loss.scale {_AUTO}"):
+            scale = loss.suitable_scale(classes)
+        loss = dataclasses.replace(loss, scale=float(f"{scale:.3g}"))
     return dataclasses.replace(config, loss=loss)

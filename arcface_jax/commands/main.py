@@ -7,7 +7,14 @@ import pathlib
 import sys
 
 from arcface_jax.command_name import SCRIPT
-from arcface_jax.commands.help_page import HELP, first_sentence, kept_text, table, unknown
+from arcface_jax.commands.help_page import (
+    HELP,
+    first_sentence,
+    kept_text,
+    print_page,
+    table,
+    unknown,
+)
 
 
 def commands_package() -> str:
@@ -40,7 +47,7 @@ def call() -> int | None:
     """Takes the command's name out of the arguments and calls its `main`."""
     name = sys.argv[1] if len(sys.argv) > 1 else HELP[0]
     if name in HELP:
-        print(overview())
+        print_page(overview())
         return 0
     found = commands()
     if name not in found:
@@ -55,7 +62,7 @@ def call() -> int | None:
 def main() -> None:
     """Runs the command and exits with its status; a page of help needs no more than its text."""
     if (text := kept_text(sys.argv[1:])) is not None:
-        print(text)
+        print_page(text)
         return
     from arcface_jax.commands.command import run_command
 

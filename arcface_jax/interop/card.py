@@ -262,7 +262,7 @@ class ModelCard:
             f"{height}×{width} RGB in, {number_of(self.embedding_size, 'number')} out; {self.rule}"
         ]
         if self.verified_on is None:
-            return [*lines, "No accuracy and no threshold: --verify measures them"]
+            return [*lines, "No accuracy or threshold of the export itself: --verify measures them"]
         before, named = self.metrics["original"], {"auc": "AUC", "eer": "EER"}
         rates = (f"{named[key]} {self.metrics[key]:.4f} ({before[key]:.4f})" for key in named)
         lines += [f"On {self.verified_on}, and as trained: {', '.join(rates)}"]

@@ -17,7 +17,7 @@ import jax
 
 from arcface_jax.buckets import BucketPath
 from arcface_jax.counts import number_of
-from arcface_jax.errors import printable
+from arcface_jax.errors import InputError, printable
 from arcface_jax.files import write_whole
 from arcface_jax.progress import clock, in_words
 from arcface_jax.runs.loop import BEST_BY, Quiet, Reporter
@@ -93,8 +93,8 @@ class Watch:
         elif isinstance(error, Stopped | KeyboardInterrupt):
             self._event("stopped", "asked to stop; the same command goes on")
         else:
-            lines = str(error).splitlines() or [type(error).__name__]
-            self._event("failed", lines[0])
+            name = "" if isinstance(error, InputError | OSError) else f"{type(error).__name__}: "
+            self._event("failed", name + next(iter(str(error).splitlines()), "without a word"))
         for call in self._calls:
             call.join()
 

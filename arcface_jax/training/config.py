@@ -147,7 +147,8 @@ def with_loss(config: "Config", name: str) -> "Config":
         return config
     fields = {field.name for field in dataclasses.fields(cls)}
     scale = {"scale": getattr(config.loss, "scale", DEFAULT_SCALE)} if "scale" in fields else {}
-    return dataclasses.replace(config, loss=cls(**scale))
+    default = DEFAULT_LOSS if cls is type(DEFAULT_LOSS) else cls()
+    return dataclasses.replace(config, loss=dataclasses.replace(default, **scale))
 
 
 DEFAULT_SCALE = 16.0

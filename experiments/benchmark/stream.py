@@ -17,6 +17,7 @@ from arcface_jax.data.pipeline import batches
 from arcface_jax.data.samplers import Sampler, Shuffled
 from arcface_jax.data.shuffled_pieces import ShuffledPieces
 from arcface_jax.data.source import FaceSource, Pieces
+from arcface_jax.errors import InputError
 
 from .report import BenchmarkOptions, Record, Report
 
@@ -45,6 +46,11 @@ class StreamBenchmark(BenchmarkOptions):
 
 def run_stream_benchmark(config: StreamBenchmark) -> int:
     """Measures both orders and prints a table."""
+    if config.batch < 2 or config.stored < 4 * config.batch:
+        raise InputError(
+            f"--batch {config.batch:,} --stored {config.stored:,}: an order is judged by batches "
+            "of two images or more, four of them in the set; give a smaller batch or more images"
+        )
     report = Report("stream", config, ["grain"])
     os.environ[CACHE_GIB] = str(config.cache * config.stored * _BYTES / 2**30)
     for name in (UNIFORM, BY_PIECES):

@@ -1,9 +1,13 @@
 """The ArcFace paper's study from our own runs: losses, angles, margins, sizes, wrong labels.
 
-python -m experiments.study --omniglot omniglot.zip      everything: an hour on two idle CPU cores
+python -m experiments.study --omniglot omniglot.zip      everything: hours on two CPU cores
 python -m experiments.study losses angles                two parts, which share common runs
 python -m experiments.study --plan                       how many runs there are, and are done
 python -m experiments.study margins -- --run.steps 800   another budget: options of train
+python -m experiments.study small --faces DIR            sets of 10 to 1,000 classes: which collapse
+
+Parts: losses, angles, margins, scales, sizes, noise, optimisation, gradients, precision, tail,
+small.
 
 A run that is complete is read, not repeated, so that the same command goes on after a break. Each
 part writes PART.md, PART.json and pictures into the folder; study.md has all parts, and what they
@@ -68,8 +72,10 @@ TITLES: dict[Part, str] = {
 class StudyConfig:
     """What to run, and where."""
 
-    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = PARTS
-    """Parts of the study; all by default."""
+    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = tuple(
+        part for part in PARTS if part != "small"
+    )
+    """Parts of the study; all but small by default."""
     folder: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")] = pathlib.Path("runs/study")
     """Where the runs, tables and pictures go."""
     only: tuple[str, ...] = ()
@@ -156,6 +162,8 @@ def main() -> int:
     """Runs what is missing and writes the tables; 1 if a run failed."""
     arguments, of_train = split_arguments()
     config = read_options(StudyConfig, "study", __doc__, arguments)
+    if config.faces is not None and "small" not in config.parts:
+        raise InputError("--faces: is for part small; name it too, or leave --faces out")
     base = read_options(Config, "study --", None, of_train, default=base_config())
     plan = Plan(base, config.seeds, config.test_seeds, config.omniglot, config.faces)
     cases = chosen_cases(config, plan)

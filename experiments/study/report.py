@@ -404,7 +404,7 @@ def small_report(found: Findings) -> PartReport:
         }
     every = [one for cases in numbers.values() for runs in cases.values() for one in runs.values()]
     lost = sum(one["collapsed"] for one in every)
-    texts.append(f"{lost} of {len(every)} runs collapsed.\n")
+    texts.append(f"{lost} of {number_of(len(every), 'run')} collapsed.\n")
     return PartReport("\n".join(texts), numbers, {})
 
 

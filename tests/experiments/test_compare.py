@@ -7,6 +7,8 @@ import pytest
 
 from arcface_jax.commands.command import run_command
 from arcface_jax.errors import InputError
+from arcface_jax.losses import automatic_scale
+from arcface_jax.margins import cosface
 from arcface_jax.training.config import Config, DataConfig
 from experiments import compare, figures
 from experiments.study import pool
@@ -198,7 +200,7 @@ def test_each_mark_begins_a_data_set(monkeypatch):
 
     monkeypatch.setattr(compare, "parse", parse)
     found = compare.data_sets(["/data/omni_glot.zip", "--", "people", "--"], ())
-    assert [(name, one.data.root) for name, one in found.items()] == [
+    assert [(name, one.config.data.root) for name, one in found.items()] == [
         ("omni_glot", "/data/omni_glot.zip"),
         ("people", "people"),
         ("synthetic", None),
@@ -211,6 +213,17 @@ def test_each_mark_begins_a_data_set(monkeypatch):
     for names, said in (wrong | {("A",): "--names: 1 name for 2 data sets"}).items():
         with pytest.raises(InputError, match=said):
             compare.data_sets(["--"], names)
+
+
+def test_each_loss_has_its_own_automatic_numbers():
+    options = ["--loss.scale", "auto", "--loss.margin=auto", "--data.identities", "40"]
+    (base,) = compare.data_sets(options, ()).values()
+    names = ("arcface", "arcface:0.3", "normface", "cosface", "softmax")
+    losses = [compare.case_of(name, base, (0,), "a").config.loss for name in names]
+    scales = [automatic_scale(30, psi) for psi in (0.5, 0.3, 0.0, cosface(0.35))]
+    assert [one.scale for one in losses[:4]] == pytest.approx(scales, rel=1e-2)
+    assert [one.margin for one in losses[:2]] == [0.5, 0.3]
+    assert not hasattr(losses[4], "scale")
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(monkeypatch, tmp_path, capsys):

@@ -197,7 +197,9 @@ def test_a_folder_without_photos_or_with_both_kinds_is_refused(test_folder, tmp_
 def test_a_name_that_is_only_spelt_otherwise_is_said(person, said):
     console = Console(file=io.StringIO(), width=1000)
     photo = Photo("a.png", lambda: np.zeros(0), person)
-    identify.say_other_spellings(console, [photo], {"Ann_Lee", "007", "Jos\u00e9"})
+    known = {"Ann_Lee", "007", "Jos\u00e9"}
+    (judged,) = identify.without_other_spellings(console, [photo], known)
+    assert judged.person == (None if said else person)
     assert console.file.getvalue().startswith(f"warning: {said}" if said else "")
     assert bool(console.file.getvalue()) == bool(said)
 

@@ -17,6 +17,7 @@ from arcface_jax.losses import (
     UniFace,
 )
 from arcface_jax.training.config import (
+    DEFAULT_LOSS,
     Config,
     HeadConfig,
     ModelConfig,
@@ -95,7 +96,7 @@ def test_another_loss_has_its_own_numbers_but_the_scale_stays():
     config = with_loss(Config(loss=ArcFace(scale=20.0, margin=0.3)), "cosface")
     assert (config.loss.scale, config.loss.margin) == (20.0, 0.35)
     assert with_loss(config, "cosface") is config
-    assert with_loss(with_loss(config, "softmax"), "arcface").loss == ArcFace(scale=16.0)
+    assert with_loss(with_loss(config, "softmax"), "arcface").loss == DEFAULT_LOSS
 
 
 @pytest.mark.parametrize(
