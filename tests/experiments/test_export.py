@@ -391,4 +391,4 @@ def test_directions_of_few_people_are_warned_of(type_command, small_checkpoint, 
     assert status == 0
     said = "--size 5: the directions are learnt from 16 images of 4 people, fewer people than"
     assert f"warning: {said} numbers" in out
-    assert "No accuracy and no threshold: --verify measures them" in out
+    assert "No accuracy or threshold of the export itself: --verify measures them" in out

@@ -56,4 +56,4 @@ def test_nothing_is_lost(fault, place):
 def test_damaged_checkpoints_lose_the_steps_since_the_one_before_alone(place):
     """In one way; tests/runs/test_faults_resume.py has all of them in one process."""
     tally = damaged_checkpoints(place, (lose_everything,))
-    assert (tally.times, tally.lost) == (2, [])
+    assert (tally.times, tally.lost) == (3, [])
