@@ -126,7 +126,7 @@ class ModelConfig:
     """Trained model to learn from as well: a run, or a PyTorch, .onnx or .params file of the same
     embedding size, images and pixels. w·(1 − cos(x, t)) of its embeddings t is added to the loss.
     """
-    teacher_weight: float = 10.0
+    teacher_weight: float = 100.0
     """w, of model.teacher."""
     pixels: Literal["arcface_torch", "insightface_mxnet", "adaface", "magface", "imagenet"] = (
         "arcface_torch"
