@@ -1,4 +1,4 @@
-"""Paths in object storage, s3:// and gs://, which are `pathlib.Path`s."""
+"""Paths in object storage, s3:// and gs://, each a `pathlib.Path`."""
 
 import errno
 import io
