@@ -164,9 +164,11 @@ def case_of(loss: str, base: Base, seeds: Sequence[int], folder: str) -> Case:
         config = changed(base.config, loss_changes(name))
         if margins and not hasattr(config.loss, "margin"):
             raise InputError(f"{name} has no margin to set")
-        automatic = [one for one in base.automatic if can_be_automatic(config.loss, one)]
-        if margins and "margin" in automatic:
-            automatic.remove("margin")
+        automatic = [
+            one
+            for one in base.automatic
+            if can_be_automatic(config.loss, one) and f"loss.{one}" not in margins
+        ]
         config = with_automatic(changed(config, margins), automatic)
     path = name.replace(":", ".") + (f"_m{margin}" if margins else "")
     return Case(f"{folder}/{path}", config, seeds=tuple(seeds))

@@ -50,7 +50,6 @@ from arcface_jax.commands.photos import FaceFinder, PhotoOptions
 from arcface_jax.counts import number_of
 from arcface_jax.data.open import check_set
 from arcface_jax.data.pairs import Pairs
-from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.calibration import (
@@ -86,7 +85,7 @@ from arcface_jax.interop.torch import save_safetensors, save_torch
 from arcface_jax.models.embed import default_batch_size
 from arcface_jax.progress import Begin
 from arcface_jax.runs.checkpoints import library_versions
-from arcface_jax.runs.dataset import configured_source, sample_images, split_source
+from arcface_jax.runs.dataset import configured_source, sample_images, training_part
 from arcface_jax.runs.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.runs.saved_runs import find_run
 
@@ -194,9 +193,7 @@ def find_directions(
         assert run is not None  # checked before the model was opened
         data, seed = run.config.data, run.config.run.seed
         with begin("Reading the training images", None):
-            source: FaceSource = configured_source(data, seed)
-            if data.folds is not None or data.test_fraction > 0:
-                source = split_source(data, source, seed)[0]
+            source = training_part(data, configured_source(data, seed), seed)
             images, labels = sample_images(source, FITTED_ON, embedder.image_size, seed)
         place = "the training images"
     with begin("Embedding, to find the directions", len(images)) as move:

@@ -127,11 +127,12 @@ def minimum_scale(num_classes: int, probability: float) -> float:
         raise InputError(
             f"probability is {probability:g}; pass a number above 1/num_classes and below 1"
         )
-    return (
-        (num_classes - 1)
-        / num_classes
-        * math.log((num_classes - 1) * probability / (1.0 - probability))
-    )
+    return (num_classes - 1) / num_classes * _lead(num_classes, probability)
+
+
+def _lead(num_classes: int, probability: float) -> float:
+    """By how much one logit must exceed all others, which are equal, for this probability."""
+    return math.log((num_classes - 1) * probability / (1.0 - probability))
 
 
 def automatic_margin(num_classes: int, dim: int) -> float:
@@ -191,4 +192,4 @@ def automatic_scale(num_classes: int, margin: float | Psi = 0.5) -> float:
             f"the margin leaves a target of {target:.2g} at 30°, which must be positive; pass a "
             "smaller margin"
         )
-    return math.log((num_classes - 1) * _LIKELY / (1.0 - _LIKELY)) / target
+    return _lead(num_classes, _LIKELY) / target

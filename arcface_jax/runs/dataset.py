@@ -165,16 +165,18 @@ def split_source(config: DataConfig, source: FaceSource, seed: int) -> tuple[Sub
         return split_fold(source, config.folds, fold, partition, by=by, groups=groups)
 
 
+def training_part(config: DataConfig, source: FaceSource, seed: int) -> FaceSource:
+    """What a run trains on."""
+    return split_source(config, source, seed)[0] if config.holds_out else source
+
+
 def training_counts(config: DataConfig, seed: int) -> np.ndarray:
     """[C], the images of each class that a run trains on; nothing is decoded.
 
     Raises:
       InputError: the source cannot be opened or split.
     """
-    source: FaceSource = configured_source(config, seed)
-    if config.test_fraction > 0 or config.folds is not None:
-        source, _ = split_source(config, source, seed)
-    return np.bincount(source.labels)
+    return np.bincount(training_part(config, configured_source(config, seed), seed).labels)
 
 
 def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
@@ -193,7 +195,7 @@ def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
     check_between("data.test_fraction", config.test_fraction, 0.0, 1.0)
     if config.folds is None and (config.hold_out != "classes" or config.groups is not None):
         raise InputError("data.hold_out, data.groups: say what a fold is; give data.folds too")
-    if config.test_fraction == 0 and config.folds is None and not config.verify:
+    if not config.holds_out and not config.verify:
         raise InputError(
             "data.test_fraction is 0 and data.verify empty: give one of them, or nothing is "
             "verified"
@@ -206,7 +208,7 @@ def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
     on_unreadable: OnUnreadable = "raise" if config.unreadable == "stop" else "skip"
     train: FaceSource = source
     sets: list[VerificationSet] = []
-    if config.test_fraction > 0 or config.folds is not None:
+    if config.holds_out:
         train, test = split_source(config, source, seed)
         with concerning(f"data.root {config.root}" if config.root else "synthetic faces"):
             with begin("Decoding the people held out", len(test)) as move:

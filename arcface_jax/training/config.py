@@ -85,6 +85,11 @@ class DataConfig:
         """(height, width) of the images."""
         return self.image_size, self.image_size if self.image_width is None else self.image_width
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether a part of the source is not trained on."""
+        return self.test_fraction > 0 or self.folds is not None
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:

@@ -10,7 +10,6 @@ Prints a table, and writes it as JSON to --output; the runs are removed, or kept
 
 import concurrent.futures
 import dataclasses
-import functools
 import pathlib
 import tempfile
 import time
@@ -40,7 +39,7 @@ from .processes import elastic, several_processes
 from .runs import Lost, Tally
 from .storage import NotInstalled
 
-FAULTS: dict[str, Callable[[pathlib.Path], Tally]] = {
+FAULTS: dict[str, Callable[..., Tally]] = {
     "kills": faults.kills,
     "signals": faults.signals,
     "full_disk": faults.full_disk,
@@ -90,15 +89,17 @@ class ReliabilityConfig:
 
 def strike(name: str, place: pathlib.Path, config: ReliabilityConfig, console: Console) -> Tally:
     """Commits one fault on runs in a folder; the tally tells what does not come back."""
-    begin, about = time.monotonic(), (FAULTS | {SOAK: soaking.soak})[name].__doc__ or ""
+    begin, commit = time.monotonic(), (FAULTS | {SOAK: soaking.soak})[name]
+    settings: dict[str, dict[str, float]] = {
+        "kills": {"times": config.kills, "seed": config.seed},
+        SOAK: {"minutes": config.minutes, "seed": config.seed},
+    }
     try:
-        kills = functools.partial(faults.kills, times=config.kills, seed=config.seed)
-        soak = functools.partial(soaking.soak, minutes=config.minutes, seed=config.seed)
-        tally = (FAULTS | {"kills": kills, SOAK: soak})[name](place)
+        tally = commit(place, **settings.get(name, {}))
     except NotInstalled as error:
         tally = Tally(name, f"left out: {error}")
     except Lost as error:
-        tally = Tally(name, about.strip(), lost=[str(error)])
+        tally = Tally(name, (commit.__doc__ or "").strip(), lost=[str(error)])
     tally.seconds = round(time.monotonic() - begin, 1)
     lost = len(tally.lost) or "nothing"
     say(

@@ -21,61 +21,59 @@ _PROBED = (100, 300)  # steps between which the speed is measured
 _SHARE_OF_STEPS = 0.7  # the rest of the time goes to starting again
 
 
-def _kill(run: Run, child: Child, rng: random.Random) -> Ended | None:
+def _kill(run: Run, child: Child, rng: random.Random) -> bool:
     child.kill()
-    return child.wait()
+    return True
 
 
-def _kill_twice(run: Run, child: Child, rng: random.Random) -> Ended | None:
+def _kill_twice(run: Run, child: Child, rng: random.Random) -> bool:
     child.kill()
     again = run.start()
     time.sleep(rng.uniform(0.0, 8.0))
     again.kill()
-    return again.wait()
+    return True
 
 
-def _terminate(run: Run, child: Child, rng: random.Random) -> Ended | None:
+def _terminate(run: Run, child: Child, rng: random.Random) -> bool:
     child.send(signal.SIGTERM)
-    return _expected(child.wait(), 143)
+    return _ended(child.wait(), 143)
 
 
-def _interrupt(run: Run, child: Child, rng: random.Random) -> Ended | None:
+def _interrupt(run: Run, child: Child, rng: random.Random) -> bool:
     child.send(signal.SIGINT)
-    return _expected(child.wait(), 130)
+    return _ended(child.wait(), 130)
 
 
-def _freeze(run: Run, child: Child, rng: random.Random) -> Ended | None:
+def _freeze(run: Run, child: Child, rng: random.Random) -> bool:
     child.send(signal.SIGSTOP)
     time.sleep(rng.uniform(1.0, 10.0))
     child.send(signal.SIGCONT)
-    return None
+    return False
 
 
-def _fill_disk(run: Run, child: Child, rng: random.Random) -> Ended | None:
+def _fill_disk(run: Run, child: Child, rng: random.Random) -> bool:
     resource.prlimit(child.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-    return _expected(child.wait(), 2)
+    return _ended(child.wait(), 2)
 
 
-def _damage(run: Run, child: Child, rng: random.Random) -> Ended | None:
+def _damage(run: Run, child: Child, rng: random.Random) -> bool:
     child.kill()
     newest = run.checkpoints / str(run.newest())
     rng.choice(DAMAGES)(newest)
-    return child.wait()
+    return True
 
 
-def _start_twice(run: Run, child: Child, rng: random.Random) -> Ended | None:
-    _expected(run.to_the_end(), 2)
-    return None
+def _start_twice(run: Run, child: Child, rng: random.Random) -> bool:
+    _ended(run.to_the_end(), 2)
+    return False
 
 
-def _configure_otherwise(run: Run, child: Child, rng: random.Random) -> Ended | None:
-    child.send(signal.SIGTERM)
-    ended = _expected(child.wait(), 143)
-    _expected(run.another(run.folder.name, loss__margin="0.3").to_the_end(), 2)
-    return ended
+def _configure_otherwise(run: Run, child: Child, rng: random.Random) -> bool:
+    _terminate(run, child, rng)
+    return _ended(run.another(run.folder.name, loss__margin="0.3").to_the_end(), 2)
 
 
-KINDS: dict[str, Callable[[Run, Child, random.Random], Ended | None]] = {
+KINDS: dict[str, Callable[[Run, Child, random.Random], bool]] = {
     "kill": _kill,
     "kill twice": _kill_twice,
     "SIGTERM": _terminate,
@@ -86,13 +84,14 @@ KINDS: dict[str, Callable[[Run, Child, random.Random], Ended | None]] = {
     "a second run": _start_twice,
     "other configuration": _configure_otherwise,
 }
-"""What strikes a run that has at least two checkpoints; None where it lives on."""
+"""What strikes a run that has at least two checkpoints; whether that ends it."""
 
 
-def _expected(ended: Ended, status: int) -> Ended:
+def _ended(ended: Ended, status: int) -> bool:
+    """True; raises `Lost` where it ended with another status."""
     if ended.status != status:
         raise Lost(f"ended with {ended.status}, expected {status}: … {ended.said[-400:]}")
-    return ended
+    return True
 
 
 def soak(place: pathlib.Path, minutes: float = 120.0, seed: int = 0, every: float = 60.0) -> Tally:
@@ -111,7 +110,7 @@ def soak(place: pathlib.Path, minutes: float = 120.0, seed: int = 0, every: floa
             with (place / LOG_FILE).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             struck[kind] = struck.get(kind, 0) + 1
-            if KINDS[kind](run, child, rng) is not None:
+            if KINDS[kind](run, child, rng):
                 child = run.start()
         tally.expect_end(beside.result(), 0)
     tally.times = sum(struck.values())
